@@ -7,61 +7,47 @@
 //! to what it was before are noticed. It must not hold large values, and it never lets what can't be read pass as empty:
 //! a state that is lost is set aside and said to be lost.
 
+mod db;
 mod generation;
 mod kept;
 mod load;
 mod pool;
 mod reserve;
 mod rewrite;
+mod tally;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::disk::{self, Attempt, Place};
-use super::segment::Fields;
-use super::unreadable::{self, Opening};
-use crate::engine::io::{StoreFault, StoreLoss};
-use crate::engine::keyed::STATE_LOST_KEY;
-use crate::gather::gather;
-
-/// Longest value. From 5 KiB on, with the checksum, sled's recovery was seen to panic after power cuts.
-pub const STATE_VALUE_BYTES_MAX: usize = 5 * 1024 - CHECKSUM_BYTES - 1;
-const CHECKSUM_BYTES: usize = 4;
-const CACHE_BYTES: u64 = 1024 * 1024;
-/// A call is made once more after the database was opened anew.
-const ATTEMPTS: usize = 2;
-/// What sled writes for a commit beside keys and values: 2,000 commits of 300 B wrote 2.5 MB.
-pub(crate) const COMMIT_OVERHEAD_BYTES: u64 = 950;
-
-/// How often a locked database is tried again, and after which pause: two seconds in all.
-const LOCK_TRIES: u32 = 200;
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
-
+use self::db::{Db, Opened, Trouble, is_lock, let_go, open_db, open_kept, remove_expendable};
 pub(super) use self::generation::{GENERATION_FILE, was_used};
 use self::generation::{Generation, Last};
 pub(super) use self::kept::KEPT_DIR;
-use self::kept::Kept;
 use self::pool::POOL;
 use self::reserve::Reserve;
 #[cfg(feature = "simulate")]
 pub(crate) use self::reserve::{RESERVE_PART_BYTES, reserve_to_hold};
 pub(crate) use self::reserve::{Room, reserve_bytes};
-use self::rewrite::Change;
 pub(super) use self::rewrite::IMAGE_FILE;
+use self::tally::CHECKSUM_BYTES;
+use super::disk::{self, Attempt, Place};
+use super::unreadable::{self, Opening};
+use crate::engine::io::{StoreFault, StoreLoss};
+use crate::engine::keyed::STATE_LOST_KEY;
+
+/// Longest value. From 5 KiB on, with the checksum, sled's recovery was seen to panic after power cuts.
+pub const STATE_VALUE_BYTES_MAX: usize = 5 * 1024 - CHECKSUM_BYTES - 1;
+/// A call is made once more after the database was opened anew.
+const ATTEMPTS: usize = 2;
+/// What sled writes for a commit beside keys and values: 2,000 commits of 300 B wrote 2.5 MB.
+pub(crate) const COMMIT_OVERHEAD_BYTES: u64 = 950;
 
 pub(super) const DIR: &str = "state";
-/// sled's, below [`DIR`].
-const DB_FILE: &str = "db";
-/// Not a key that the engine would use.
-const TALLY_KEY: &str = "\0tally";
 
 pub(super) type Entries = BTreeMap<String, Bytes>;
 
@@ -86,72 +72,6 @@ pub(super) struct State {
     bytes: u64,
     damaged_bytes: u64,
     written_bytes: u64,
-}
-
-#[derive(Debug)]
-struct Db {
-    db: sled::Db,
-    /// Our own descriptor of sled's file: sled calls sync_file_range, which is no promise.
-    file: File,
-    /// A sync failed: the kernel may take pages for clean that never reached the disk.
-    suspect: bool,
-    tally: Tally,
-    /// Of each entry that is there: what it adds to the tally.
-    checksums: BTreeMap<String, u32>,
-}
-
-/// What the entries come to. It is carried from write to write and never counted anew: an entry that vanishes while the
-/// state is in use leaves it wrong, and the next opening notices.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Tally {
-    /// The number of the write.
-    generation: u64,
-    entries: u64,
-    /// Of the entries' checksums, wrapping.
-    sum: u64,
-}
-
-/// What opening the database gave.
-struct Opened {
-    db: Db,
-    entries: Entries,
-    /// Entries that could not be read.
-    unreadable: usize,
-}
-
-/// Why sled did not do it.
-#[derive(Debug, thiserror::Error)]
-enum Trouble {
-    #[error("start threads for sled: {0}")]
-    NoThreads(io::Error),
-    #[error(transparent)]
-    Sled(#[from] sled::Error),
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error("sled panicked: {0}")]
-    Panicked(String),
-    #[error("{0} entries that can't be read")]
-    Unreadable(usize),
-    #[error("{found} entries, and {expected} were written")]
-    Incomplete { found: u64, expected: u64 },
-    #[error("it has fallen back from write {last} to write {found}")]
-    FellBack { found: u64, last: u64 },
-    #[error("the number of its last write is lost, so it may have fallen back")]
-    Unnumbered,
-}
-
-impl Trouble {
-    /// Whether the system said that there is no space, a quota is spent, or files may not be so large.
-    fn is_no_space(&self) -> bool {
-        match self {
-            Self::Sled(sled::Error::Io(error)) | Self::Io(error) => disk::is_no_space(error),
-            // The error that sled met stands in it, with its kind.
-            Self::Panicked(text) => {
-                ["StorageFull", "QuotaExceeded", "FileTooLarge"].iter().any(|kind| text.contains(kind))
-            }
-            _ => false,
-        }
-    }
 }
 
 impl State {
@@ -425,280 +345,4 @@ pub(super) fn room(path: &Path) -> io::Result<Room> {
     let stat = rustix::fs::statvfs(path)?;
     let [free, size] = [stat.f_bavail, stat.f_blocks].map(|blocks| blocks.saturating_mul(stat.f_frsize));
     Ok(Room { free, size })
-}
-
-/// Drops what holds a database: sled flushes and syncs then, and may panic there as anywhere.
-fn let_go<T>(db: T) {
-    let _ = guarded(move || {
-        drop(db);
-        Ok(())
-    });
-}
-
-/// Does something with a database, and lets go of it where that fails.
-fn held_through<T>(db: sled::Db, step: impl FnOnce(&sled::Db) -> Result<T, Trouble>) -> Result<(sled::Db, T), Trouble> {
-    match step(&db) {
-        Ok(done) => Ok((db, done)),
-        Err(trouble) => {
-            let_go(db);
-            Err(trouble)
-        }
-    }
-}
-
-/// Runs a call of sled's; its panic is an error like any other.
-fn guarded<T>(call: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
-    // Any call may be the one that starts its threads.
-    let _calm = pool::Calm::begin();
-    panic::catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|payload| {
-        let text = payload.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without a word");
-        Err(Trouble::Panicked(text.to_owned()))
-    })
-}
-
-impl Db {
-    /// Sees to it, after a sync that failed, that all of the file is on disk. The database stays open meanwhile: when
-    /// sled closes on such a disk it panics, and what it held in memory then is never freed.
-    fn mend(&mut self, dir: &Path) -> io::Result<()> {
-        if !self.suspect {
-            return Ok(());
-        }
-        let file = open_file(dir)?;
-        // Nothing is written to a disk that still fails.
-        file.sync_data()?;
-        disk::rewrite(&file, 0, file.metadata()?.len())?;
-        file.sync_data()?;
-        self.file = file;
-        self.suspect = false;
-        Ok(())
-    }
-
-    /// The changes to the database that the write of this number makes, with the tally carried on over them.
-    fn take_into_tally(&mut self, entries: &[(String, Option<Bytes>)], generation: u64) -> Vec<Change> {
-        let mut changes = Vec::with_capacity(entries.len() + 1);
-        for (key, value) in entries {
-            self.count(key, value.as_deref());
-            changes.push((key.clone(), value.as_ref().map(|value| encode(key, value))));
-        }
-        self.tally.generation = generation;
-        changes.push((TALLY_KEY.to_owned(), Some(encode(TALLY_KEY, &self.tally.encode()))));
-        changes
-    }
-
-    /// Makes all changes or none, durably.
-    fn apply(&mut self, changes: Vec<Change>) -> Result<(), Trouble> {
-        let mut batch = sled::Batch::default();
-        for (key, stored) in changes {
-            match stored {
-                Some(stored) => batch.insert(key.into_bytes(), stored),
-                None => batch.remove(key.into_bytes()),
-            }
-        }
-        guarded(|| {
-            self.db.apply_batch(batch)?;
-            Ok(self.db.flush()?)
-        })?;
-        POOL.is_up();
-        self.suspect = true;
-        self.file.sync_data()?;
-        self.suspect = false;
-        Ok(())
-    }
-
-    /// Carries the tally on over one entry that is put, or deleted.
-    fn count(&mut self, key: &str, value: Option<&[u8]>) {
-        if let Some(old) = self.checksums.remove(key) {
-            self.tally.entries = self.tally.entries.wrapping_sub(1);
-            self.tally.sum = self.tally.sum.wrapping_sub(u64::from(old));
-        }
-        let Some(value) = value else { return };
-        let new = checksum(key.as_bytes(), value);
-        self.checksums.insert(key.to_owned(), new);
-        self.tally.entries = self.tally.entries.wrapping_add(1);
-        self.tally.sum = self.tally.sum.wrapping_add(u64::from(new));
-    }
-}
-
-impl Tally {
-    fn of(checksums: &BTreeMap<String, u32>, generation: u64) -> Self {
-        let sum = checksums.values().fold(0_u64, |sum, checksum| sum.wrapping_add(u64::from(*checksum)));
-        Self { generation, entries: checksums.len() as u64, sum }
-    }
-
-    fn encode(self) -> Vec<u8> {
-        [self.generation, self.entries, self.sum].iter().flat_map(|field| field.to_le_bytes()).collect()
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut fields = Fields(bytes);
-        Some(Self { generation: fields.u64()?, entries: fields.u64()?, sum: fields.u64()? })
-    }
-}
-
-impl Opened {
-    /// Reads all of a database that was just opened.
-    fn of(db: sled::Db, dir: &Path) -> Result<Self, Trouble> {
-        let (db, (file, (mut entries, unreadable))) = held_through(db, |db| {
-            sync_names(dir)?;
-            Ok((open_file(dir)?, guarded(|| Ok(load::all(db)))?))
-        })?;
-        let tally = entries.remove(TALLY_KEY).and_then(|bytes| Tally::decode(&bytes));
-        let checksums = gather(entries.iter().map(|(key, value)| (key.clone(), checksum(key.as_bytes(), value))));
-        let db = Db { db, file, suspect: false, tally: tally.unwrap_or_default(), checksums };
-        Ok(Self { db, entries, unreadable })
-    }
-
-    /// What is wrong with it, where the last write known of is the `last`.
-    fn trouble(&self, last: Last) -> Option<Trouble> {
-        if self.unreadable > 0 {
-            return Some(Trouble::Unreadable(self.unreadable));
-        }
-        let tally = self.db.tally;
-        match last {
-            Last::Damaged => return Some(Trouble::Unnumbered),
-            Last::Missing if tally.generation > 0 => return Some(Trouble::Unnumbered),
-            Last::Known(last) if tally.generation < last => {
-                return Some(Trouble::FellBack { found: tally.generation, last });
-            }
-            _ => {}
-        }
-        if tally != Tally::of(&self.db.checksums, tally.generation) {
-            return Some(Trouble::Incomplete { found: self.entries.len() as u64, expected: tally.entries });
-        }
-        None
-    }
-}
-
-fn remove_expendable(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name == "conf" || name.starts_with("snap.") {
-            disk::remove_all(&path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Opens sled with a copy of its files beside it. What it did to them without coming to an end is undone.
-fn open_kept(dir: &Path, dead: bool, spare_bytes: u64) -> Result<Opened, Trouble> {
-    Kept::restore(dir)?;
-    check_kinds(dir, disk::DEPTH_MAX)?;
-    let kept = Kept::make(dir, spare_bytes)?;
-    let opened = open_db(dir, dead);
-    let Some(kept) = kept else { return opened };
-    match opened {
-        Ok(opened) => match opened.db.file.sync_data().and_then(|()| kept.forget()) {
-            Ok(()) => Ok(opened),
-            Err(error) => {
-                let_go(opened.db);
-                Err(error.into())
-            }
-        },
-        Err(trouble) => {
-            // What somebody else holds, sled has not touched, and the copy was made while it was in use.
-            if is_lock(&trouble) {
-                kept.forget()?;
-            } else {
-                Kept::restore(dir)?;
-            }
-            Err(trouble)
-        }
-    }
-}
-
-fn open_db(dir: &Path, dead: bool) -> Result<Opened, Trouble> {
-    disk::make_dir(dir)?;
-    remove_torn_snapshots(dir)?;
-    if !dead {
-        // Here, because sled takes what it can't read for lost.
-        unreadable::check_all_in(dir)?;
-    }
-    check_sync(&dir.join(DB_FILE))?;
-    Opened::of(open_sled(dir)?, dir)
-}
-
-/// Fails where anything but files and directories lies among sled's: a pipe it would open, and wait for ever for
-/// somebody to write to it.
-fn check_kinds(dir: &Path, depth: u32) -> io::Result<()> {
-    for path in disk::files_in(dir).map(|entry| entry.path()) {
-        // As it is opened: behind a link.
-        let Ok(found) = fs::metadata(&path) else { continue };
-        if found.is_dir() && depth > 0 {
-            check_kinds(&path, depth - 1)?;
-        } else if !found.is_file() && !found.is_dir() {
-            return Err(io::Error::other(format!("{} is not a regular file", path.display())));
-        }
-    }
-    Ok(())
-}
-
-/// sled syncs neither its own directory nor its configuration: after a power cut both could be missing.
-fn sync_names(dir: &Path) -> io::Result<()> {
-    File::open(dir.join("conf"))?.sync_all()?;
-    disk::sync_dir(&dir.join("blobs"))?;
-    disk::sync_dir(dir)?;
-    disk::sync_dir(disk::parent(dir))
-}
-
-/// Our own descriptor of sled's file.
-fn open_file(dir: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open(dir.join(DB_FILE))
-}
-
-/// Tries whether a file can be synced before sled is opened on it: when it closes it panics where it can't, and what it
-/// held in memory then is never freed.
-fn check_sync(path: &Path) -> io::Result<()> {
-    // One that is not there yet, or is no file, sled tells of itself.
-    File::open(path).map_or(Ok(()), |file| file.sync_data())
-}
-
-/// A database that was just dropped may be locked a moment longer: by a thread of sled's own that hasn't ended, or by a
-/// process that was forked and hasn't yet become another program.
-fn open_sled(dir: &Path) -> Result<sled::Db, Trouble> {
-    POOL.prepare().map_err(Trouble::NoThreads)?;
-    let mut tries = 1;
-    loop {
-        let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-        match guarded(|| Ok(config.open()?)) {
-            Err(trouble) if is_lock(&trouble) && tries < LOCK_TRIES => std::thread::sleep(LOCK_PAUSE),
-            other => return other,
-        }
-        tries += 1;
-    }
-}
-
-/// A snapshot that a crash left half-written makes sled refuse the state for good.
-fn remove_torn_snapshots(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "generating") {
-            disk::remove_all(&path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether sled found its file locked. It tells so only in words; 0.34.7 is its last release of this line.
-fn is_lock(trouble: &Trouble) -> bool {
-    matches!(trouble, Trouble::Sled(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock"))
-}
-
-fn encode(key: &str, value: &[u8]) -> Vec<u8> {
-    let mut bytes = checksum(key.as_bytes(), value).to_le_bytes().to_vec();
-    bytes.extend_from_slice(value);
-    bytes
-}
-
-fn decode(key: &[u8], stored: &[u8]) -> Option<(String, Bytes)> {
-    let (crc, value) = stored.split_first_chunk::<CHECKSUM_BYTES>()?;
-    let key = std::str::from_utf8(key).ok()?;
-    (u32::from_le_bytes(*crc) == checksum(key.as_bytes(), value))
-        .then(|| (key.to_owned(), Bytes::copy_from_slice(value)))
-}
-
-/// The key is covered too: a value that turns up under another one is damage.
-fn checksum(key: &[u8], value: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(key), value)
 }

@@ -7,8 +7,9 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use super::db::DB_FILE;
 use super::rewrite::SLED_SEGMENT_BYTES;
-use super::{DB_FILE, room};
+use super::room;
 use crate::store::disk;
 
 /// What the copy is called while it is made, while it counts, and while it is deleted.

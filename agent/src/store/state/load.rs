@@ -3,7 +3,8 @@
 //! would be simpler; but sled seeks its end by a key of a MiB that stands in the program, and this would be the only
 //! caller.
 
-use super::{Entries, decode};
+use super::Entries;
+use super::tally::decode;
 
 /// What sled's iterators give.
 type Item = sled::Result<(sled::IVec, sled::IVec)>;
@@ -96,7 +97,7 @@ fn set_last(key: &mut [u8], byte: u8) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::encode;
+    use super::super::tally::encode;
     use super::*;
 
     /// Keys by page, in order; a page without keys can't be read. Each page reaches up to the first key of the next.

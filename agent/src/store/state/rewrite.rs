@@ -13,10 +13,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{
-    DB_FILE, DIR, Db, State, TALLY_KEY, Tally, Trouble, checksum, decode, guarded, held_through, open_file, open_sled,
-    sync_names,
-};
+use super::db::{Change, DB_FILE, Db, Trouble, guarded, held_through, open_file, open_sled, sync_names};
+use super::tally::{TALLY_KEY, Tally, checksum, decode};
+use super::{DIR, State};
 use crate::plain_file;
 use crate::store::disk;
 use crate::store::segment::Fields;
@@ -37,9 +36,6 @@ const ENTRIES_AT_ONCE: usize = 32;
 /// of some 500 B together.
 const FEW_ENTRIES: usize = 16;
 const FEW_BYTES: usize = 16 * 1024;
-
-/// An entry's key, and what is to be stored; `None` deletes.
-pub(super) type Change = (String, Option<Vec<u8>>);
 
 /// From this size of sled's file on it is looked whether the state is to be written anew.
 pub(super) const fn worth_a_look_bytes(max_bytes: u64) -> u64 {

@@ -1,8 +1,11 @@
 mod kept;
 
+use std::fs::{self, File};
+
 use rustix::io::Errno;
 use tempfile::TempDir;
 
+use super::db::{DB_FILE, guarded};
 use super::reserve::RESERVE_BYTES_MAX;
 use super::*;
 use crate::store::tests::damage;

@@ -1,5 +1,6 @@
 //! The copy of sled's files, by what a crash leaves of an opening.
 
+use super::super::kept::Kept;
 use super::*;
 
 const LEFT: [&str; 3] = ["state.copying", "state.kept", "state.outdated"];
