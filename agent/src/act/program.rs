@@ -24,10 +24,10 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
-use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::engine::io::{ActOutcome, Ending};
+use crate::own_thread::on_own_thread;
 use crate::text::tail;
 
 /// What is kept of the output, as text: its last bytes, behind what says that they are not all.
@@ -117,7 +117,7 @@ pub async fn run(
     drop(group);
     if let Some(mark) = mark {
         // Whoever hangs is left to the kernel.
-        let _ = timeout(SWEEP_MAX, spawn_blocking(move || sweep(&mark))).await;
+        let _ = timeout(SWEEP_MAX, on_own_thread("sweep", move || sweep(&mark))).await;
     }
     // What is left in the pipe. Who escaped from the group may hold it open for ever.
     let _ = timeout(DRAIN_MAX, output.read(&mut said)).await;
@@ -135,11 +135,11 @@ pub(super) async fn look_at(
     within: Duration,
 ) -> Result<io::Result<Option<String>>, ActOutcome> {
     let at = path.to_owned();
-    let looked = timeout(within, spawn_blocking(move || look(&at))).await.map_err(|_| {
+    let looked = timeout(within, on_own_thread("look", move || look(&at))).await.map_err(|_| {
         let (path, within) = (path.display(), humantime::format_duration(within));
         ActOutcome::timed_out(format!("{path} does not answer after {within}: nothing was done"))
     })?;
-    Ok(looked.unwrap_or_else(|error| Err(io::Error::other(error))))
+    Ok(looked.unwrap_or_else(|error| Err(error.into())))
 }
 
 /// What makes a file one that is not to be run: others could have written it, or it is no plain executable file. A link
@@ -453,6 +453,7 @@ mod tests {
 
     use super::*;
     use crate::engine::io::ActStatus;
+    use crate::own_thread::tests::NoThreads;
 
     #[test]
     fn only_roots_files_and_our_own_are_trusted() {
@@ -480,6 +481,14 @@ mod tests {
         assert_eq!((outcome.status, outcome.reason.as_deref()), (ActStatus::TimedOut, Some("timeout")));
         assert!(outcome.detail.as_ref().unwrap().contains("does not answer after 50ms"), "{outcome:?}");
         drop(fs::File::options().write(true).open(&path).unwrap());
+    }
+
+    #[tokio::test]
+    async fn where_there_is_no_thread_to_look_at_a_file_that_is_an_error() {
+        let none = NoThreads::begin();
+        let looked = look_at(Path::new("/"), |_| Ok(None), Duration::from_secs(60)).await.unwrap();
+        assert!(looked.unwrap_err().to_string().starts_with("the system gives no thread: "));
+        drop(none);
     }
 
     #[test]

@@ -23,7 +23,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, oneshot};
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::slots::{Due, SlotError, Slots, Switched};
@@ -33,6 +32,7 @@ use super::transient::{self, Ran};
 use crate::config::{Rollback, RollbackKind, UnitName};
 use crate::engine::io::{ActOutcome, ActStatus, Ending};
 use crate::engine::time::BootId;
+use crate::own_thread::on_own_thread;
 use crate::wire::Reason;
 
 /// EX_TEMPFAIL of sysexits.h: done, and the next boot completes it.
@@ -335,7 +335,7 @@ async fn on_disk<T: Send + 'static>(
             drop(turn);
             done
         };
-        spawn_blocking(work).await
+        on_own_thread("rollback", work).await
     };
     match timeout(within, begin).await {
         Ok(Ok(Some(done))) => done.map_err(SlotError::outcome),
@@ -416,6 +416,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
+    use crate::own_thread::tests::NoThreads;
 
     fn target(kind: RollbackKind) -> Rollbacks {
         let rollback = Rollback { kind, units: vec![], settle: Duration::ZERO, trial: Duration::ZERO };
@@ -451,6 +452,17 @@ mod tests {
         let outcome = on_disk(dir.path(), Duration::ZERO, work).await.unwrap_err();
         assert_eq!(outcome.status, ActStatus::TimedOut);
         assert!(is_begun.recv().is_err(), "it was dropped");
+    }
+
+    #[tokio::test]
+    async fn where_there_is_no_thread_to_look_at_a_disk_the_rollback_fails_with_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let none = NoThreads::begin();
+        let outcome = on_disk(dir.path(), Duration::from_secs(60), |_| Ok(())).await.unwrap_err();
+        drop(none);
+        assert_eq!(outcome.status, ActStatus::Failed);
+        assert!(outcome.detail.as_ref().unwrap().starts_with("the system gives no thread: "), "{outcome:?}");
+        on_disk(dir.path(), Duration::from_secs(60), |_| Ok(())).await.unwrap();
     }
 
     #[tokio::test]
