@@ -151,9 +151,8 @@ impl StoreHandle {
     }
 
     /// Ends the thread after it has done all that was submitted, and committed it, or leaves it behind where it hangs.
-    /// The receiver of the replies must be
-    /// read on or dropped meanwhile: the last answers wait for room in it. Gives the store that was absent, if it was
-    /// found again.
+    /// The receiver of the replies must be read on or dropped meanwhile: the last answers wait for room in it. Gives the
+    /// store that was absent, if it was found again.
     pub fn close(mut self) -> Option<Found> {
         self.end(END_MAX);
         self.back.found().take()
