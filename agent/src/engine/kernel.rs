@@ -39,14 +39,14 @@ words! {
 /// Texts, in lower case, and their class: the first whose texts all stand in a line. A text that begins with `^` stands
 /// at the beginning.
 const PATTERNS: &[(&[&str], KernelClass)] = &[
-    (&["^out of memory: kill"], KernelClass::Oom),
-    (&["^memory cgroup out of memory: kill"], KernelClass::Oom),
+    (&["^out of memory", ": kill"], KernelClass::Oom),
+    (&["^memory cgroup out of memory", ": kill"], KernelClass::Oom),
     (&["^oom-kill:"], KernelClass::Oom),
     (&["invoked oom-killer"], KernelClass::Oom),
     (&["under-voltage detected"], KernelClass::UnderVoltage),
     (&["undervoltage detected"], KernelClass::UnderVoltage),
-    (&["temperature above threshold"], KernelClass::Thermal),
-    (&["cpu clock throttled"], KernelClass::Thermal),
+    (&["temperature", " above threshold"], KernelClass::Thermal),
+    (&["cpu clock ", "throttled"], KernelClass::Thermal),
     (&["critical temperature reached"], KernelClass::Thermal),
     (&["^thermal", "shutting down"], KernelClass::Thermal),
     (&["^usb", "over-current"], KernelClass::UsbOverCurrent),
@@ -95,6 +95,7 @@ const PATTERNS: &[(&[&str], KernelClass)] = &[
     (&["soft lockup"], KernelClass::Hang),
     (&["hard lockup"], KernelClass::Hang),
     (&["^rcu", "stall"], KernelClass::Hang),
+    (&["^info: rcu", "stall"], KernelClass::Hang),
     (&["netdev watchdog"], KernelClass::Hang),
     (&["kernel panic"], KernelClass::Crash),
     (&["^internal error: oops"], KernelClass::Crash),
@@ -137,10 +138,12 @@ mod tests {
     fn lines_that_kernels_write_are_told_apart() {
         for (line, word) in [
             ("Out of memory: Killed process 77 (app) total-vm:1kB", "oom"),
+            ("Out of memory (oom_kill_allocating_task): Killed process 77 (app) total-vm:1kB", "oom"),
             ("app invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0", "oom"),
             ("Under-voltage detected! (0x00050005)", "under_voltage"),
             ("hwmon hwmon1: Undervoltage detected!", "under_voltage"),
             ("CPU1: Core temperature above threshold, cpu clock throttled (total events = 1)", "thermal"),
+            ("CPU1: Core temperature is above threshold, cpu clock is throttled (total events = 1)", "thermal"),
             ("thermal thermal_zone0: cpu-thermal: critical temperature reached, shutting down", "thermal"),
             ("usb usb1-port2: over-current condition", "usb_over_current"),
             ("usb 1-1.2: USB disconnect, device number 7", "usb_disconnect"),
@@ -162,6 +165,8 @@ mod tests {
             ("nvme nvme0: I/O 22 QID 5 timeout, aborting", "io"),
             ("INFO: task kworker/0:1:23 blocked for more than 120 seconds.", "hang"),
             ("watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [app:77]", "hang"),
+            ("rcu: INFO: rcu_preempt self-detected stall on CPU", "hang"),
+            ("INFO: rcu_sched self-detected stall on CPU { 0}  (t=5250 jiffies)", "hang"),
             ("Kernel panic - not syncing: Fatal exception", "crash"),
             ("BUG: kernel NULL pointer dereference, address: 0000000000000008", "crash"),
             ("mce: [Hardware Error]: Machine check events logged", "hardware"),

@@ -247,9 +247,10 @@ fn is_wanted_anyway(message: &str) -> bool {
 /// The kind of a line that the kernel wrote. The line `oom-kill:constraint=…` comes before each of these: to count it
 /// too would count a kill twice.
 fn kernel_kind(message: &str) -> ErrorKind {
-    // "Kill process" before Linux 5.1, "Killed process" since.
-    let kills = ["Out of memory: Kill", "Memory cgroup out of memory: Kill"];
-    if kills.iter().any(|text| message.starts_with(text)) { ErrorKind::OomKill } else { ErrorKind::Plain }
+    // "Kill process" before Linux 5.1, "Killed process" since. With vm.oom_kill_allocating_task its name stands between.
+    let begins = |text: &&str| message.starts_with(text);
+    let is_kill = ["Out of memory", "Memory cgroup out of memory"].iter().any(begins) && message.contains(": Kill");
+    if is_kill { ErrorKind::OomKill } else { ErrorKind::Plain }
 }
 
 /// `message` cut at [`MESSAGE_BYTES_MAX`], between two characters.

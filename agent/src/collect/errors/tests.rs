@@ -234,6 +234,20 @@ fn a_kill_for_want_of_memory_is_counted_once() {
 }
 
 #[test]
+fn a_kill_for_want_of_memory_is_known_by_each_of_the_kernels_ways_to_say_it() {
+    for (message, kind) in [
+        ("Out of memory: Kill process 77 (app) score 900 or sacrifice child", ErrorKind::OomKill),
+        ("Memory cgroup out of memory: Killed process 77 (app) total-vm:1kB", ErrorKind::OomKill),
+        ("Out of memory (oom_kill_allocating_task): Killed process 77 (app) total-vm:1kB", ErrorKind::OomKill),
+        ("Out of memory and no killable processes...", ErrorKind::Plain),
+        ("app: Out of memory: Killed process 77 (not by the kernel)", ErrorKind::Plain),
+    ] {
+        let line = OOM.replace("Out of memory: Killed process 77 (app) total-vm:1kB", message);
+        assert_eq!(lines_of(&[&line], filter())[0].kind, kind, "{message}");
+    }
+}
+
+#[test]
 fn a_message_may_be_bytes_or_several_or_too_long_for_journalctl() {
     let with = |message: &str| PLAIN.replace(r#""disk on fire""#, message);
     let entries = [with("[100,105,255,107]"), with(r#"["first","second"]"#), with("null")];
