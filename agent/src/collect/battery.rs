@@ -7,7 +7,7 @@ use super::round::{Faulted, Reading, Round};
 use crate::config::CollectBattery;
 use crate::engine::metric::Metric;
 
-const SUPPLIES: &str = "sys/class/power_supply";
+pub(super) const SUPPLIES: &str = "sys/class/power_supply";
 /// µ of V, A, W, Ah and Wh: a thousand of any of them is beyond every gateway.
 const MICRO_MAX: f64 = 1e9;
 /// A gauge counts a little past a `charge_full` that has aged; past this it is nonsense.
@@ -132,10 +132,10 @@ fn external_power(round: &mut Round<'_>, supplies: &[Supply]) -> Reading<bool> {
     answer
 }
 
-/// Kernels before 4.20 have types like `USB_DCP` and `USB_PD`.
+/// Kernels before 4.20 have types like `USB_DCP` and `USB_PD`; `BrickID` is Apple's charger.
 fn is_external(supply: &Supply) -> bool {
     let kind = supply.kind.as_str();
-    !supply.of_device && (matches!(kind, "Mains" | "Wireless") || kind.starts_with("USB"))
+    !supply.of_device && (matches!(kind, "Mains" | "Wireless" | "BrickID") || kind.starts_with("USB"))
 }
 
 /// The supply that was chosen.
@@ -199,13 +199,17 @@ impl Battery<'_, '_> {
         Ok(pct.map(|pct| pct.min(100.0)))
     }
 
-    /// In percent. A gauge that has not learned yet what is full says 0.
+    /// In percent. A gauge that has not learned yet what is full says 0, as does one that was never told its design.
     fn health(&mut self) -> Reading<f64> {
-        let is_known = |pct: &f64| *pct > 0.0;
-        match self.ratio("charge_full", "charge_full_design", HEALTH_MAX_PCT)?.filter(is_known) {
-            None => Ok(self.ratio("energy_full", "energy_full_design", HEALTH_MAX_PCT)?.filter(is_known)),
-            some => Ok(some),
+        for (full, design) in [("charge_full", "charge_full_design"), ("energy_full", "energy_full_design")] {
+            if self.micro(design, 0.0)? == Some(0.0) {
+                continue;
+            }
+            if let Some(pct) = self.ratio(full, design, HEALTH_MAX_PCT)?.filter(|pct| *pct > 0.0) {
+                return Ok(Some(pct));
+            }
         }
+        Ok(None)
     }
 
     /// In watts, with the current's sign.

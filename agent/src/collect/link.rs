@@ -326,7 +326,9 @@ fn parse_v4(line: &str) -> Option<Option<Route<'_>>> {
     let flags = u32::from_str_radix(flags, 16).ok()?;
     let destination = u32::from_str_radix(destination, 16).ok()?;
     let mask = u32::from_str_radix(mask, 16).ok()?;
-    let metric = metric.parse().ok()?;
+    // A number without a sign, which older kernels print with one.
+    let signed = || metric.parse::<i32>().ok().map(|metric| u32::from_ne_bytes(metric.to_ne_bytes()));
+    let metric = metric.parse().ok().or_else(signed)?;
     let in_use = flags & RTF_UP != 0 && flags & RTF_REJECT == 0;
     Some(in_use.then_some(Route { interface, is_default: destination == 0 && mask == 0, metric }))
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::battery::SUPPLIES;
 use super::clock::boottime;
 use super::hung;
 use crate::engine::metric::{Metric, Point, Value};
@@ -20,8 +21,8 @@ use crate::engine::observation::{Fault, Observation};
 
 /// The longest file that is read. sysfs gives at most a page; a routing table of 8,000 lines still fits.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// The most entries of one directory that are looked at; more is a fault.
-const ENTRIES_MAX: usize = 256;
+/// The most entries of one directory that are looked at; more is a fault. A chip that watches a board has some hundreds.
+const ENTRIES_MAX: usize = 1024;
 /// How much of a nonsensical text a fault quotes.
 const QUOTE_CHARS_MAX: usize = 40;
 /// A device that takes so long to fail isn't asked again in this round: a bus that is dead takes a second or more to
@@ -73,7 +74,7 @@ impl<'a> Round<'a> {
         };
         match text {
             Ok(text) => Ok(Some(text.trim().to_owned())),
-            Err(error) if is_absence(&error) => Ok(None),
+            Err(error) if is_absence(file, &error) => Ok(None),
             Err(error) => Err(self.failed(file, &error, boottime().since(began))),
         }
     }
@@ -117,7 +118,7 @@ impl<'a> Round<'a> {
     pub(super) fn names(&mut self, dir: &str) -> Vec<String> {
         let entries = match fs::read_dir(self.path(dir)) {
             Ok(entries) => entries,
-            Err(error) if is_absence(&error) => return Vec::new(),
+            Err(error) if is_absence(dir, &error) => return Vec::new(),
             Err(error) => {
                 self.fault(dir, error.to_string());
                 return Vec::new();
@@ -189,10 +190,14 @@ fn read(path: &Path) -> io::Result<String> {
 /// Whether a failed read means that the gateway doesn't have the value. Drivers say ENODATA for a property that they
 /// can't give now, or EAGAIN (a thermal zone of a block that is switched off, or of a sensor that is not connected),
 /// and the kernel EOPNOTSUPP for what was switched off at boot (PSI). ENODEV is none of these: the device went away
-/// after it was listed. Nor is EINVAL, EIO or ETIMEDOUT: the driver has failed.
-fn is_absence(error: &io::Error) -> bool {
-    error.kind() == ErrorKind::NotFound
-        || matches!(Errno::from_io_error(error), Some(Errno::NODATA | Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOTDIR))
+/// after it was listed; but of a battery ACPI says so, too, of what the firmware doesn't know (drivers/acpi/battery.c).
+/// Nor is EINVAL, EIO or ETIMEDOUT: the driver has failed.
+fn is_absence(file: &str, error: &io::Error) -> bool {
+    match Errno::from_io_error(error) {
+        Some(Errno::NODATA | Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOTDIR) => true,
+        Some(Errno::NODEV) => file.starts_with(SUPPLIES),
+        _ => error.kind() == ErrorKind::NotFound,
+    }
 }
 
 #[cfg(test)]
@@ -217,13 +222,24 @@ mod tests {
     }
 
     #[test]
+    fn of_a_directory_with_some_hundreds_of_files_all_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let files: Vec<String> = (0..400).map(|number| format!("sys/class/hwmon/hwmon0/pwm{number}")).collect();
+        files.iter().for_each(|file| write_tree(dir.path(), &[(file.as_str(), "1\n")]));
+        let mut round = Round::new(dir.path());
+        assert_eq!(round.names("sys/class/hwmon/hwmon0").len(), 400);
+        assert_eq!(round.finish().faults, []);
+    }
+
+    #[test]
     fn a_driver_that_has_nothing_to_say_is_no_fault_and_one_that_fails_is() {
-        let is_absent = |errno: Errno| is_absence(&errno.into());
+        let is_absent = |errno: Errno| is_absence("sys/class/hwmon/hwmon0/temp1_input", &errno.into());
         for errno in [Errno::NOENT, Errno::NOTDIR, Errno::NODATA, Errno::AGAIN, Errno::OPNOTSUPP] {
             assert!(is_absent(errno), "{errno}");
         }
         for errno in [Errno::INVAL, Errno::IO, Errno::TIMEDOUT, Errno::NODEV, Errno::NXIO, Errno::ACCESS] {
             assert!(!is_absent(errno), "{errno}");
         }
+        assert!(is_absence("sys/class/power_supply/BAT0/current_now", &Errno::NODEV.into()));
     }
 }

@@ -173,7 +173,7 @@ metrics! {
     8 BatteryTimeToEmpty "battery.time_to_empty_s" Gauge "s" "power_supply/*/time_to_empty_now, else from charge and current, else from drain_pct_h";
     9 BatteryHealth "battery.health_pct" Last "%" "power_supply/*/charge_full / charge_full_design";
     10 BatteryCycles "battery.cycle_count" Last "1" "power_supply/*/cycle_count";
-    11 BatteryExternalPower "battery.external_power" Last "1" "power_supply/*/online of Mains, USB and Wireless";
+    11 BatteryExternalPower "battery.external_power" Last "1" "power_supply/*/online of Mains, USB, Wireless and BrickID";
     12 BatteryDischarged "battery.discharged_pct" Sum "%" "falls of charge_pct while discharging, a rise by less than 5 taken back first";
     14 BatterySupply "battery.supply" Last "1" "the directory's name below power_supply";
     15 BatteryDrain "battery.drain_pct_h" Gauge "%/h" "Theil-Sen slope of charge_pct over the last half hour of discharging";
@@ -247,7 +247,7 @@ metrics! {
     // The agent itself.
     120 AgentVersion "agent.version" Last "1" "the build";
     121 AgentRss "agent.rss_bytes" Gauge "By" "/proc/self/statm";
-    122 AgentCpu "agent.cpu_pct" Gauge "%" "getrusage(2), of one core";
+    122 AgentCpu "agent.cpu_pct" Gauge "%" "/proc/self/stat, of one core";
     123 AgentOutboxRecords "agent.outbox_records" Last "1" "records not yet acknowledged";
     124 AgentOutboxBytes "agent.outbox_bytes" Last "By" "their size on disk";
     125 AgentDropped "agent.dropped.*" Last "1" "records given up since the store was made, by reason";

@@ -147,6 +147,11 @@ fn a_full_charge_of_zero_is_no_health_and_leaves_it_to_the_energy() {
     made.supply("energy_full", "30000000");
     made.supply("energy_full_design", "40000000");
     near(&made.observe(), Metric::BatteryHealth, 75.0);
+    made.supply("charge_full", "3000000");
+    made.supply("charge_full_design", "0");
+    let seen = made.observe();
+    near(&seen, Metric::BatteryHealth, 75.0);
+    assert_eq!(seen.faults, []);
 }
 
 #[test]
@@ -250,11 +255,13 @@ fn of_several_batteries_the_first_that_is_in_its_bay_is_told_and_a_ups_is_one_to
 }
 
 #[test]
-fn a_wireless_charger_that_is_online_is_external_power() {
-    let made = Made::battery();
-    made.write("sys/class/power_supply/wlc/type", "Wireless\n");
-    made.write("sys/class/power_supply/wlc/online", "1\n");
-    assert_eq!(value(&made.observe(), Metric::BatteryExternalPower), Some(true.into()));
+fn a_charger_of_another_kind_that_is_online_is_external_power() {
+    for kind in ["Wireless", "BrickID"] {
+        let made = Made::battery();
+        made.write("sys/class/power_supply/wlc/type", kind);
+        made.write("sys/class/power_supply/wlc/online", "1\n");
+        assert_eq!(value(&made.observe(), Metric::BatteryExternalPower), Some(true.into()), "{kind}");
+    }
 }
 
 #[test]

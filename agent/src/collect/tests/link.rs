@@ -15,6 +15,17 @@ fn the_default_route_with_the_lowest_metric_is_the_link() {
 }
 
 #[test]
+fn a_metric_that_an_older_kernel_prints_as_below_zero_is_the_largest() {
+    let made = Made::link();
+    for metric in ["-16769024", "4278198272"] {
+        made.write("proc/net/route", &ROUTE.replace("\t100\t00000000", &format!("\t{metric}\t00000000")));
+        let seen = made.observe();
+        assert_eq!(value(&seen, Metric::LinkInterface), Some("wwan0".into()), "{metric}");
+        assert_eq!(seen.faults, [], "{metric}");
+    }
+}
+
+#[test]
 fn where_interfaces_are_named_one_of_them_is_the_link() {
     let mut made = Made::link();
     let link_of = |made: &mut Made, named: &[&str]| {
