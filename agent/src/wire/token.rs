@@ -19,6 +19,8 @@ use crate::config;
 
 /// The most bytes in a command.
 pub const COMMAND_LEN_MAX: usize = 32 * 1024;
+/// What the one kind of signature that is taken may be called: as RFC 8037 has it, and as RFC 9864 does.
+const ALGORITHMS: [&str; 2] = ["EdDSA", "Ed25519"];
 /// The most bytes in a nonce.
 const NONCE_LEN_MAX: usize = 64;
 /// The most bytes in a command's name.
@@ -273,8 +275,8 @@ fn signed(text: &str, keys: &[config::TrustedKey]) -> Result<(String, Vec<u8>), 
         serde_json::from_slice(&decode(header, "header")?).map_err(|error| malformed(&format!("header: {error}")))?;
     let claims = decode(claims, "claims")?;
     // Before the key is looked at: a public key must never be taken for an HMAC's secret, nor "none" for a signature.
-    if header.alg != "EdDSA" {
-        return Err((Reason::BadSignature, format!("alg is {:?}, EdDSA is the only one taken", header.alg)));
+    if !ALGORITHMS.contains(&header.alg.as_str()) {
+        return Err((Reason::BadSignature, format!("alg is {:?}; only EdDSA and Ed25519 are taken", header.alg)));
     }
     if header.crit {
         return Err(malformed("header: crit names extensions that are not known here"));
@@ -474,6 +476,16 @@ mod tests {
         assert_eq!((command.id.as_str(), command.name.as_str(), command.timeout_s), ("c-9", "run", Some(5)));
         assert_eq!((command.kid.as_deref(), command.issued_at, command.expires_at), (Some("ops-1"), 10, 20));
         assert_eq!(command.args["runbook"], "fix");
+    }
+
+    #[test]
+    fn a_signature_is_taken_by_either_name_of_its_algorithm() {
+        for (alg, refused) in [("EdDSA", None), ("Ed25519", None), ("Ed448", Some(Reason::BadSignature))] {
+            let token = token(&json!({"alg": alg, "kid": "ops-1"}), &claims().to_string(), &key(1));
+            assert_eq!(check(token.as_bytes(), None).err(), refused, "{alg}");
+        }
+        let others = token(&json!({"alg": "Ed25519", "kid": "ops-1"}), &claims().to_string(), &key(2));
+        assert_eq!(check(others.as_bytes(), None).err(), Some(Reason::BadSignature));
     }
 
     #[test]
