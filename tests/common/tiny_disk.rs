@@ -1,15 +1,28 @@
-//! A disk that can be filled up, or be found read-only: a tmpfs of some MiB.
+//! A disk of some MiB that can be filled up, or be found read-only: a tmpfs, or an ext4 in a file on a loop device.
 #![allow(dead_code, unreachable_pub, reason = "each user of it uses its part")]
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
 /// Gone when it is dropped.
-pub struct TinyDisk(TempDir);
+pub struct TinyDisk {
+    mounted: TempDir,
+    /// The device, and what holds its bytes, where that isn't memory.
+    image: Option<(LoopDevice, TempDir)>,
+}
+
+/// Free for others when it is dropped.
+struct LoopDevice(PathBuf);
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
 
 impl TinyDisk {
     pub fn mount(mib: u64) -> Option<Self> {
@@ -18,17 +31,54 @@ impl TinyDisk {
 
     /// `None` is told: nobody may mount here.
     pub fn mount_with(size: &str) -> Option<Self> {
+        Self::mount_at(&["-t", "tmpfs", "-o", size, "tmpfs"], None)
+    }
+
+    /// With blocks of 4 KiB, as on a gateway's flash. `None` is told.
+    pub fn ext4(mib: u64) -> Option<Self> {
+        Self::ext4_with(mib, 512, &[])
+    }
+
+    /// The same as a file system that can't allocate ahead (fallocate(2)), of a disk with sectors of this size.
+    pub fn ext4_without_extents(mib: u64, sector_bytes: u64) -> Option<Self> {
+        Self::ext4_with(mib, sector_bytes, &["-O", "^extent,^64bit,^metadata_csum"])
+    }
+
+    fn ext4_with(mib: u64, sector_bytes: u64, features: &[&str]) -> Option<Self> {
         let dir = TempDir::new().unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(dir.path()).output();
-        let disk = mounted.is_ok_and(|output| output.status.success()).then_some(Self(dir));
-        if disk.is_none() {
-            eprintln!("SKIPPED: a disk to fill needs the right to mount a tmpfs");
+        let image = dir.path().join("image");
+        File::create(&image).and_then(|file| file.set_len(mib << 20)).unwrap();
+        let made = Command::new("mkfs.ext4")
+            .args(["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0"])
+            .args(features)
+            .arg(&image)
+            .output();
+        if !made.is_ok_and(|output| output.status.success()) {
+            eprintln!("SKIPPED: a disk of ext4 needs mkfs.ext4 (Debian's e2fsprogs)");
+            return None;
         }
-        disk
+        let sector_bytes = format!("--sector-size={sector_bytes}");
+        let found = Command::new("losetup").args(["--find", "--show", &sector_bytes]).arg(&image).output();
+        let Some(found) = found.ok().filter(|output| output.status.success()) else {
+            eprintln!("SKIPPED: a disk in a file needs the right to set up a loop device");
+            return None;
+        };
+        let name = String::from_utf8(found.stdout).unwrap();
+        Self::mount_at(&[name.trim()], Some((LoopDevice(name.trim().into()), dir)))
+    }
+
+    fn mount_at(what: &[&str], image: Option<(LoopDevice, TempDir)>) -> Option<Self> {
+        let dir = TempDir::new().unwrap();
+        let mounted = Command::new("mount").args(what).arg(dir.path()).output();
+        if !mounted.is_ok_and(|output| output.status.success()) {
+            eprintln!("SKIPPED: a disk of its own needs the right to mount one: mount {}", what.join(" "));
+            return None;
+        }
+        Some(Self { mounted: dir, image })
     }
 
     pub fn path(&self) -> &Path {
-        self.0.path()
+        self.mounted.path()
     }
 
     /// Takes all bytes that are left.

@@ -1,5 +1,5 @@
 //! The store under every fault: kills at any instant, power cuts at every write, damage of every kind, a million
-//! records. Each test does a number of cases that takes about a minute at most; the variables named in it ask for more,
+//! records, and what a commit costs the disk. Each test does a number of cases that takes about a minute at most; the variables named in it ask for more,
 //! and `tests/nightly` does.
 #![allow(
     clippy::unwrap_used,
@@ -19,6 +19,9 @@ mod damage;
 mod kill;
 mod million;
 mod power;
+#[path = "../common/tiny_disk.rs"]
+mod tiny_disk;
+mod wear;
 mod work;
 
 use std::path::{Path, PathBuf};

@@ -4,6 +4,7 @@
 //! counts are kept. The log must not decide what to keep: it deletes only what it is told to.
 
 mod delete;
+mod file;
 mod inspect;
 mod open;
 mod read;
@@ -215,8 +216,12 @@ impl Log {
         self.sync().attempt(|| format!("commit {}", self.dir.display()))
     }
 
-    /// Says what is in the log, so that damage to its end is counted to the record when it is opened again.
+    /// Says what is in the log, so that damage to its end is counted to the record when it is opened again, and leaves
+    /// no room behind it: its files may be copied where room takes as much as data.
     pub(super) fn finish(&mut self) -> Result<(), StoreFault> {
+        if let Some(writer) = &mut self.writer {
+            writer.give_room_back();
+        }
         self.mark().attempt(|| format!("mark {}", self.dir.display()))
     }
 
@@ -315,13 +320,15 @@ impl Log {
     /// Ends the newest segment: once another follows, nothing of it may be missing.
     fn seal(&mut self) -> io::Result<()> {
         self.sync()?;
-        self.writer = None;
+        if let Some(mut writer) = self.writer.take() {
+            writer.give_room_back();
+        }
         // It may have been done with for long, and stayed only because it was appended to.
         self.delete_done()
     }
 
     fn begin(&mut self, first: u64) -> io::Result<()> {
-        self.writer = Some(Writer::create(&self.path(first), self.next_nth)?);
+        self.writer = Some(Writer::create(&self.path(first), self.next_nth, self.segment_bytes)?);
         self.segments.push_back(Segment { first, last: self.last, records: 0, bytes: HEADER_BYTES });
         Ok(())
     }

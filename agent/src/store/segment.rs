@@ -5,13 +5,14 @@
 //!
 //! ```text
 //! header  magic 8 | version u32 | nth of the first record u32 | crc32c u32 of what stands before it
-//! frame   marker 4 | body length u32 | seq u64 | nth u32 | crc32c u32 | body
+//! frame   marker 4 | body length u32 | seq u64 | nth u32 | crc32c u32 | body | last u8
 //! ```
 //!
 //! Little-endian. `nth` counts the records of one log across its segments and wraps: because seqs are shared among the
 //! classes a gap in them means nothing, but a gap in `nth` is exactly the number of records that damage took. A frame's
 //! crc32c covers the segment's first seq, then length, seq, nth and body: a block of another segment that the file
-//! system lets shine through after a power cut is not taken for one of this.
+//! system lets shine through after a power cut is not taken for one of this. The last byte of a frame isn't zero: zeros
+//! at the end of the file are room that was made ready for more, or what never arrived there.
 
 use std::fs::File;
 use std::io;
@@ -25,8 +26,11 @@ use super::unreadable;
 /// Longest body of a record.
 pub const RECORD_BYTES_MAX: usize = 256 * 1024;
 pub(crate) const HEADER_BYTES: u64 = HEADER_LEN as u64;
-pub(crate) const FRAME_BYTES: usize = 24;
+/// What a frame takes beside its body.
+pub(crate) const FRAME_BYTES: usize = HEAD_LEN + 1;
 
+/// What stands before the body.
+pub(super) const HEAD_LEN: usize = 24;
 pub(super) const HEADER_LEN: usize = 20;
 /// The part of the header that its checksum covers.
 const HEADER_COVERED: usize = 16;
@@ -34,6 +38,8 @@ const MAGIC: [u8; 8] = *b"fmedseg\n";
 const VERSION: u32 = 1;
 /// Not UTF-8 (0xFE and 0xFF never are): text in a damaged body is not taken for the start of a frame.
 const MARKER: [u8; 4] = [0xF1, 0xFF, 0xE0, 0xFE];
+/// What stands behind the body: no zero, by which the end of the data is told from room.
+const LAST: u8 = 0xFD;
 /// Where the checksum stands in a frame.
 const CRC_AT: usize = 20;
 /// How much of a damaged end is searched for the heads of frames: a segment.
@@ -41,7 +47,8 @@ const RUINS_BYTES_MAX: usize = 1024 * 1024;
 /// How much is read from the file at once.
 const READ_CHUNK_BYTES: usize = 16 * 1024;
 /// What is given up around a byte that the disk can't read: the page of the page cache.
-const UNREADABLE_BYTES: u64 = 4096;
+const UNREADABLE_BYTES: u64 = UNREADABLE_LEN as u64;
+const UNREADABLE_LEN: usize = 4096;
 
 /// What the header of a segment says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +91,7 @@ pub(super) fn encode_frame(out: &mut Vec<u8>, segment: u64, seq: u64, nth: u32, 
     let crc = checksum(seed(segment), out.get(start..).unwrap_or_default(), body);
     out.extend_from_slice(&crc.to_le_bytes());
     out.extend_from_slice(body);
+    out.push(LAST);
 }
 
 /// What each checksum of a segment begins with.
@@ -96,6 +104,26 @@ fn seed(segment: u64) -> u32 {
 fn checksum(seed: u32, head: &[u8], body: &[u8]) -> u32 {
     let fields = head.get(MARKER.len()..CRC_AT).unwrap_or_default();
     crc32c::crc32c_append(crc32c::crc32c_append(seed, fields), body)
+}
+
+/// Where the data in a segment's file ends: behind its last byte that isn't zero. What the disk refuses to read may be
+/// data; it fails, unless it is `dead`.
+pub(super) fn data_end(file: &File, dead: bool) -> io::Result<u64> {
+    let mut page = [0; UNREADABLE_LEN];
+    let mut end = file.metadata()?.len();
+    while end > 0 {
+        let start = (end - 1) / UNREADABLE_BYTES * UNREADABLE_BYTES;
+        let count = match unreadable::read_at(file, page.as_mut_slice(), start) {
+            Err(Errno::IO) if dead => return Ok(end),
+            other => other?,
+        };
+        let read = page.get(..count).unwrap_or_default();
+        if let Some(last) = read.iter().rposition(|byte| *byte != 0) {
+            return Ok(start + last as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
 }
 
 /// The bytes of one segment: those in the file, then those not yet written to it.
@@ -223,7 +251,7 @@ impl<'a> Frames<'a> {
     }
 
     fn take(&mut self, seq: u64, nth: u32, len: usize) -> Step {
-        let body = self.window.slice_ref(self.rest().get(FRAME_BYTES..FRAME_BYTES + len).unwrap_or_default());
+        let body = self.window.slice_ref(self.rest().get(HEAD_LEN..HEAD_LEN + len).unwrap_or_default());
         self.above = seq;
         self.at += (FRAME_BYTES + len) as u64;
         self.used += FRAME_BYTES + len;
@@ -232,7 +260,7 @@ impl<'a> Frames<'a> {
 
     /// The frame at the current offset, if one checks there.
     fn frame(&mut self) -> io::Result<Option<(u64, u32, usize)>> {
-        let mut want = FRAME_BYTES;
+        let mut want = HEAD_LEN;
         loop {
             self.fill(want)?;
             match parse(self.rest(), self.seed) {
@@ -293,9 +321,9 @@ impl<'a> Frames<'a> {
 }
 
 fn parse(bytes: &[u8], seed: u32) -> Parsed {
-    let Some((head, rest)) = bytes.split_at_checked(FRAME_BYTES) else {
+    let Some((head, rest)) = bytes.split_at_checked(HEAD_LEN) else {
         let may_begin_one = MARKER.iter().zip(bytes).all(|(marker, byte)| marker == byte);
-        return if may_begin_one { Parsed::Short(FRAME_BYTES) } else { Parsed::No };
+        return if may_begin_one { Parsed::Short(HEAD_LEN) } else { Parsed::No };
     };
     let mut fields = Fields(head);
     let (Some(MARKER), Some(len), Some(seq), Some(nth), Some(crc)) =
@@ -307,8 +335,10 @@ fn parse(bytes: &[u8], seed: u32) -> Parsed {
     if body_len > RECORD_BYTES_MAX {
         return Parsed::No;
     }
-    let Some(body) = rest.get(..body_len) else { return Parsed::Short(FRAME_BYTES + body_len) };
-    if checksum(seed, head, body) != crc {
+    let Some((body, [last, ..])) = rest.split_at_checked(body_len) else {
+        return Parsed::Short(FRAME_BYTES + body_len);
+    };
+    if *last != LAST || checksum(seed, head, body) != crc {
         return Parsed::No;
     }
     Parsed::Frame { seq, nth, len: body_len }
@@ -427,7 +457,7 @@ pub(super) fn survey(source: Source<'_>, segment: u64, acked: u64, expected: Opt
 fn ruins(bytes: &[u8], next: u32) -> (u32, usize) {
     let most = u32::try_from(bytes.len() / FRAME_BYTES).unwrap_or(u32::MAX).max(1);
     let (mut count, mut end) = (0, 0);
-    for (at, head) in bytes.windows(FRAME_BYTES).enumerate().filter(|(_, head)| head.starts_with(&MARKER)) {
+    for (at, head) in bytes.windows(HEAD_LEN).enumerate().filter(|(_, head)| head.starts_with(&MARKER)) {
         let mut fields = Fields(head);
         let (Some(_marker), Some(len), Some(_seq), Some(nth)) =
             (fields.u32(), fields.u32(), fields.u64(), fields.u32())

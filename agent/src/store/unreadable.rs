@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::buffer::Buffer;
 use rustix::io::Errno;
 
-use super::{OUTBOX_DIR, disk, state};
+use super::{OUTBOX_DIR, disk, segment, state};
 use crate::collect::clock;
 use crate::engine::io::StoreLoss;
 use crate::gather::gather;
@@ -58,11 +58,11 @@ impl Opening {
         }
     }
 
-    /// Whether a segment of this length, whose last frame is cut, may end so without damage. A power cut leaves any
-    /// part of what was written and never committed; a kill interrupts a write(2) at the end of a page, and else all
-    /// that was written is in the page cache.
-    pub(super) fn may_be_unfinished(&self, len: u64) -> bool {
-        !self.same_boot || len % PAGE_BYTES as u64 == 0
+    /// Whether a segment whose data ends here, with a frame that is cut, may end so without damage. A power cut leaves
+    /// any part of what was written and never committed; a kill interrupts a write(2) at the end of a page, the zeros
+    /// before which may belong to the head of a frame, and else all that was written is in the page cache or on disk.
+    pub(super) fn may_be_unfinished(&self, data_end: u64) -> bool {
+        !self.same_boot || data_end.next_multiple_of(PAGE_BYTES as u64) - data_end < segment::HEAD_LEN as u64
     }
 
     /// Whether what can't be read of it is gone for good.

@@ -14,9 +14,9 @@ use crate::engine::time::Mono;
 const LIVE_BYTES: u64 = 256 * 1024;
 /// By how much the keyed state's files grow at a time: a segment of sled.
 const STATE_STEP_BYTES: u64 = 512 * 1024;
-/// What files take beside what is in them (their last blocks, the cursors), and no more than this part of a small
-/// store.
-const FILES_BYTES: u64 = 128 * 1024;
+/// What files take beside what is in them (room made ready for what comes next, the cursors), and no more than this part
+/// of a small store.
+const FILES_BYTES: u64 = 512 * 1024;
 const FILES_SHARE: u64 = 8;
 /// And live records no more than this: the state and its reserve, where they are largest, leave the smallest store
 /// hardly more.

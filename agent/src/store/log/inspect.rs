@@ -77,7 +77,8 @@ fn each_segment(dir: &Path, mut look: impl FnMut(u64, Source<'_>) -> io::Result<
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             other => other?,
         };
-        look(first, Source { file: &file, written: file.metadata()?.len(), tail: &[], dead: true })?;
+        let written = segment::data_end(&file, true)?;
+        look(first, Source { file: &file, written, tail: &[], dead: true })?;
     }
     Ok(())
 }

@@ -90,9 +90,10 @@ impl Log {
     /// so.
     ///
     /// What remains untold, of a log that isn't marked with every commit: records that were cut off with the length of
-    /// the file, at the end of a frame or where a power cut or a kill may have cut. Not a byte is left of them, and to
-    /// write down elsewhere that they were there would wear one more page with each commit. It is what the last
-    /// [`mark_commits`](super::mark_commits) commits held, and only what followed the broker's last acknowledgment.
+    /// the file, or that read as the zeros of room, at the end of a frame or where a power cut or a kill may have cut.
+    /// Not a byte is left of them, and to write down elsewhere that they were there would wear one more page with each
+    /// commit. It is what the last [`mark_commits`](super::mark_commits) commits held, and only what followed the
+    /// broker's last acknowledgment.
     fn guess_end(&self, first: u64, found: &mut Survey, len: u64, mark: Option<Mark>) -> u64 {
         if found.torn || found.good_end >= len {
             return 0;
@@ -133,7 +134,7 @@ impl Log {
         }
         let dead = self.dead.contains(&first);
         let read = open_segment(&path).and_then(|(file, writable)| {
-            let len = file.metadata()?.len();
+            let len = segment::data_end(&file, dead)?;
             let source = Source { file: &file, written: len, tail: &[], dead };
             let found = segment::survey(source, first, self.acked(), expected)?;
             Ok((file, writable, len, found))
@@ -175,7 +176,7 @@ impl Log {
             disk::sync_dir(&self.dir)?;
         }
         if resumed {
-            self.writer = Some(Writer::resume(file, len, found.good_end)?);
+            self.writer = Some(Writer::resume(file, len, found.good_end, self.segment_bytes)?);
         }
         Ok(Some((found, len)))
     }

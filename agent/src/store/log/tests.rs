@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::open::SUFFIX_NEWER;
 use super::*;
-use crate::store::segment::{self, HEADER_LEN};
+use crate::store::segment::{self, HEAD_LEN, HEADER_LEN};
 use crate::store::tests::damage;
 use crate::store::unreadable::testing::{heal, refuse_where};
 
@@ -52,10 +52,14 @@ fn seqs(log: &mut Log) -> Vec<u64> {
     page.records.into_iter().map(|(seq, _)| seq).collect()
 }
 
+/// Without the room behind its data, so that its end is the file's.
 fn only_segment(dir: &TempDir) -> PathBuf {
     let names = names_with(dir.path(), SUFFIX).expect("list");
     assert_eq!(names.len(), 1, "one segment expected: {names:?}");
-    segment_path(dir.path(), names[0])
+    let path = segment_path(dir.path(), names[0]);
+    let file = OpenOptions::new().read(true).write(true).open(&path).expect("open the segment");
+    file.set_len(segment::data_end(&file, false).expect("read it")).expect("cut the room off");
+    path
 }
 
 fn frame_bytes(seq: u64) -> usize {

@@ -2,24 +2,22 @@
 //! failed sync leaves in doubt is written again before the next one. It must not give up what does not fit on the disk,
 //! and knows nothing of the log's other segments.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::WRITE_BUFFER_BYTES;
+use super::file::SegmentFile;
 use crate::store::disk;
 use crate::store::segment::{self, HEADER_LEN, Source};
 
 /// The newest segment's file while it is appended to.
 #[derive(Debug)]
 pub(super) struct Writer {
-    file: File,
+    file: SegmentFile,
     /// Frames that are not in the file yet.
     pub(super) buffer: Vec<u8>,
-    /// How much is in the file.
-    written: u64,
-    /// How much of that is on disk for certain.
+    /// How much of the file is on disk for certain.
     synced: u64,
     /// A sync failed: the kernel may take pages for clean that never reached the disk.
     pub(super) suspect: bool,
@@ -29,19 +27,16 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Makes the file of a new segment, whose first record will be the nth of the log.
-    pub(super) fn create(path: &Path, nth: u32) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+    pub(super) fn create(path: &Path, nth: u32, segment_bytes: u64) -> io::Result<Self> {
+        let file = SegmentFile::create(path, segment_bytes)?;
         let buffer = segment::encode_header(nth);
-        Ok(Self { file, buffer, written: 0, synced: 0, suspect: false, unlisted: true })
+        Ok(Self { file, buffer, synced: 0, suspect: false, unlisted: true })
     }
 
-    /// Goes on appending to a segment, after what of it is good: behind an append that never finished.
-    pub(super) fn resume(file: File, len: u64, good_end: u64) -> io::Result<Self> {
-        if good_end < len {
-            file.set_len(good_end)?;
-            file.sync_data()?;
-        }
-        Ok(Self { file, buffer: Vec::new(), written: good_end, synced: good_end, suspect: false, unlisted: false })
+    /// Goes on appending to a segment, after what of its data is good: in place of an append that never finished.
+    pub(super) fn resume(file: File, data_end: u64, good_end: u64, segment_bytes: u64) -> io::Result<Self> {
+        let file = SegmentFile::resume(file, good_end, data_end, segment_bytes)?;
+        Ok(Self { file, buffer: Vec::new(), synced: good_end, suspect: false, unlisted: false })
     }
 
     /// Whether what is in the buffer has to be written before a frame comes to it.
@@ -63,29 +58,24 @@ impl Writer {
         if self.buffer.is_empty() {
             return Ok(0);
         }
-        if let Err(error) = self.file.write_all_at(&self.buffer, self.written) {
-            // Half a frame only takes room. If even this fails the next write goes over it.
-            let _ = self.file.set_len(self.written);
-            return Err(error);
-        }
+        self.file.append(&self.buffer)?;
         let flushed = self.buffer.len() as u64;
-        self.written += flushed;
         self.buffer.clear();
         Ok(flushed)
     }
 
     /// Sees to it that what is in the file is on disk. False: it was.
     pub(super) fn sync_data(&mut self) -> io::Result<bool> {
-        if self.synced >= self.written {
+        if self.synced >= self.file.written() {
             return Ok(false);
         }
         if self.suspect {
-            disk::rewrite(&self.file, self.synced, self.written)?;
+            disk::rewrite(self.file.file(), self.synced, self.file.written())?;
         }
         self.suspect = true;
-        self.file.sync_data()?;
+        self.file.file().sync_data()?;
         self.suspect = false;
-        self.synced = self.written;
+        self.synced = self.file.written();
         Ok(true)
     }
 
@@ -98,13 +88,18 @@ impl Writer {
         Ok(())
     }
 
+    /// Cuts off what was made ready for more.
+    pub(super) fn give_room_back(&mut self) {
+        self.file.give_room_back();
+    }
+
     /// Whether nothing of it is in the file yet.
     pub(super) const fn is_unwritten(&self) -> bool {
-        self.written == 0
+        self.file.written() == 0
     }
 
     /// All that was appended, wherever it is.
     pub(super) fn source(&self, dead: bool) -> Source<'_> {
-        Source { file: &self.file, written: self.written, tail: &self.buffer, dead }
+        Source { file: self.file.file(), written: self.file.written(), tail: &self.buffer, dead }
     }
 }

@@ -271,11 +271,11 @@ fn an_end_that_is_cut_off_is_counted_by_the_mark_and_a_damaged_one_by_its_ruins(
         if cut {
             bytes.truncate(end);
         } else {
-            bytes[end + FRAME_BYTES..].fill(0xFF);
+            bytes[end + HEAD_LEN..].fill(0xFF);
             let head = end + frame_bytes(8);
             let mut frame = Vec::new();
             segment::encode_frame(&mut frame, 1, 9, 8, &body(9));
-            bytes[head..head + FRAME_BYTES].copy_from_slice(&frame[..FRAME_BYTES]);
+            bytes[head..head + HEAD_LEN].copy_from_slice(&frame[..HEAD_LEN]);
         }
         fs::write(&path, &bytes).expect("damage it");
         let (mut log, losses) = open(&dir);

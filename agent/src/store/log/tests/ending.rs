@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// What flash reads as that was erased and not written since.
+const ERASED: u8 = 0xFF;
+
 /// What a process leaves that was killed after so many commits of a record each, none of them marked.
 fn killed_after(dir: &TempDir, commits: u64) -> PathBuf {
     let (mut log, _) = open(dir);
@@ -32,7 +35,7 @@ fn a_flipped_bit_in_the_last_record_is_counted_wherever_it_is() {
     let whole = fs::read(&path).expect("read the segment");
     let start = whole.len() - frame_bytes(9);
     // Heads are what is counted by: a wrong one may say too much.
-    let head = start..start + FRAME_BYTES;
+    let head = start..start + HEAD_LEN;
     for bit in start * 8..whole.len() * 8 {
         let mut bytes = whole.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
@@ -45,15 +48,15 @@ fn a_flipped_bit_in_the_last_record_is_counted_wherever_it_is() {
 }
 
 #[test]
-fn an_end_that_was_zeroed_is_counted_by_the_room_that_it_took() {
+fn an_end_that_was_erased_is_counted_by_the_room_that_it_took() {
     for same_boot in [false, true] {
         for lost in 1..=14 {
             let dir = dir();
             let path = killed_after(&dir, 15);
-            let zeroed: usize = (16 - lost..=15).map(frame_bytes).sum();
+            let erased: usize = (16 - lost..=15).map(frame_bytes).sum();
             damage(&path, |bytes| {
-                let start = bytes.len() - zeroed;
-                bytes[start..].fill(0);
+                let start = bytes.len() - erased;
+                bytes[start..].fill(ERASED);
             });
             let (mut log, losses) = if same_boot { open_in_the_same_boot(&dir) } else { open(&dir) };
             let found = told(&losses);
@@ -74,11 +77,61 @@ fn an_end_that_was_zeroed_is_counted_by_the_room_that_it_took() {
 }
 
 #[test]
-fn of_a_segment_that_was_zeroed_as_a_whole_one_record_is_known_where_nothing_tells_of_more() {
+fn of_a_segment_that_was_erased_as_a_whole_one_record_is_known_where_nothing_tells_of_more() {
     let dir = dir();
     let path = killed_after(&dir, 15);
-    damage(&path, |bytes| bytes.fill(0));
+    damage(&path, |bytes| bytes.fill(ERASED));
     assert_eq!(told(&open(&dir).1), 1);
+}
+
+#[test]
+fn an_end_of_zeros_is_what_never_arrived_but_for_what_the_mark_counted() {
+    for commits in [15, 16] {
+        let dir = dir();
+        let mut log = filled(&dir, 1..=1);
+        for seq in 2..=commits {
+            log.append(seq, &body(seq)).expect("append");
+            log.commit().expect("commit");
+        }
+        drop(log);
+        let zeroed: usize = (11..=commits).map(frame_bytes).sum();
+        damage(&only_segment(&dir), |bytes| {
+            let start = bytes.len() - zeroed;
+            bytes[start..].fill(0);
+        });
+        let (mut log, losses) = open(&dir);
+        assert_eq!(told(&losses), if commits == u64::from(SELDOM) { 6 } else { 0 }, "{losses:?}");
+        log.append(17, &body(17)).expect("append goes on");
+        assert_eq!(seqs(&mut log), (1..=10).chain([17]).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn room_is_made_ahead_used_up_and_given_back() {
+    let dir = dir();
+    let len = || fs::metadata(segment_path(dir.path(), 1)).expect("the segment").len();
+    let (mut log, _) = open(&dir);
+    for seq in 1..=10 {
+        log.append(seq, &body(seq)).expect("append");
+        log.commit().expect("commit");
+        assert_eq!((len() % 4096, log.bytes()), (0, data_bytes(1..=seq)), "room, and it isn't counted");
+    }
+    drop(log);
+    let before = len();
+    let (mut log, losses) = open(&dir);
+    assert_eq!((losses, len()), (Vec::new(), before), "it is no damage, and stays");
+    log.append(11, &body(11)).expect("append");
+    log.commit().expect("commit");
+    assert_eq!(seqs(&mut log), (1..=11).collect::<Vec<_>>());
+    log.finish().expect("finish");
+    assert_eq!(len(), data_bytes(1..=11), "none is left by a log that is closed");
+    log.append(12, &[7; 60_000]).expect("append");
+    log.append(13, &[7; 60_000]).expect("append to the next one");
+    assert_eq!(len(), data_bytes(1..=11) + 60_000 + FRAME_BYTES as u64, "nor by a segment that is full");
+}
+
+fn data_bytes(seqs: RangeInclusive<u64>) -> u64 {
+    HEADER_BYTES + seqs.map(|seq| frame_bytes(seq) as u64).sum::<u64>()
 }
 
 #[test]
@@ -94,7 +147,7 @@ fn what_the_mark_counted_is_not_guessed() {
     let frames = |seqs: RangeInclusive<usize>| seqs.map(|seq| FRAME_BYTES + seq * seq).sum::<usize>();
     damage(&only_segment(&dir), |bytes| {
         let start = bytes.len() - frames(9..=20);
-        bytes[start..].fill(0);
+        bytes[start..].fill(ERASED);
     });
     let mean = frames(1..=8) / 8;
     assert_eq!(told(&open(&dir).1), 16 - 8 + frames(17..=20).div_ceil(mean) as u64);
@@ -120,7 +173,7 @@ fn a_torn_tail_is_damage_in_the_boot_that_wrote_it_but_where_a_kill_may_tear() {
         let kept = lens.iter().filter(|end| **end <= len).count() - 1;
         let (mut log, losses) = open_in_the_same_boot(&dir);
         assert_eq!(seqs(&mut log).len(), kept, "cut at {len}");
-        let expected = u64::from(!lens.contains(&len) && len % 4096 != 0);
+        let expected = u64::from(!lens.contains(&len) && len.next_multiple_of(4096) - len >= HEAD_LEN);
         assert_eq!(told(&losses), expected, "cut at {len}: {losses:?}");
         (torn, excused) = (torn + expected, excused + u32::from(len % 4096 == 0));
         log.append(100, &body(100)).expect("append goes on");
